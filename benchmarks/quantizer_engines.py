@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,11 @@ class Engine:
     needs: tuple[str, ...] = ()
 
 
-def ours(
-    options: QuantizationOptions, *, skips: bool = True, floor_db: float | None = None
-) -> Callable[[Material], None]:
+def ours(options: QuantizationOptions, floor_db: float | None = None) -> Callable[[Material], None]:
     def make(material: Material) -> None:
         model = onnx.load(material.model)
         outline = static().outline
         recipe, _ = calibrate(model, outline, material.images, Feeder("uint8"), options, floor_db)
-        if not skips:
-            recipe = replace(recipe, skips=frozenset())
         onnx.save(recipe.apply(model), material.onnx)
 
     return make
@@ -292,7 +288,6 @@ ENGINES = (
     Engine("ours, biases not corrected", ours(QuantizationOptions(correct_biases=False))),
     Engine("ours, channels not equalised", ours(QuantizationOptions(equalize=False))),
     Engine("ours, neither", ours(QuantizationOptions(correct_biases=False, equalize=False))),
-    Engine("ours, skips in float", ours(QuantizationOptions(), skips=False)),
     Engine(
         "ours, budget of 0.3 dB",
         ours(QuantizationOptions(max_psnr_drop_db=0.3), floor_db=FLOORS_DB["int8"]),

@@ -142,14 +142,11 @@ class Outline:
         steps: Euler steps.
         blocks: modules that may be quantised, each as a whole or not at all.
         rgb_ends: the convolutions that read and write RGB, which are in none of the blocks.
-        skip_blocks: modules that add their input to the output of their last convolution, before
-            a ReLU.
     """
 
     steps: int
     blocks: tuple[str, ...]
     rgb_ends: tuple[str, ...]
-    skip_blocks: tuple[str, ...]
 
     def block_of(self, layer: str) -> str | None:
         """The block that a convolution belongs to; None for the RGB ends.
@@ -167,24 +164,18 @@ class Outline:
             )
         return None
 
-    def check(self, stage: str, layers: Collection[str], additions: Collection[str]) -> None:
+    def check(self, stage: str, layers: Collection[str]) -> None:
         """Check that a stage's graph has the structure of the static graph.
 
         Args:
             stage: one of :data:`STAGE_SCOPES`.
             layers: of the graph's convolutions.
-            additions: layers of the graph's skips (``residual_additions``).
 
         Raises:
-            ElirError: a convolution that is in no block, or a block, an RGB end or a skip that is
-                missing.
+            ElirError: a convolution that is in no block, or a block or an RGB end that is missing.
         """
         for layer in layers:
             self.block_of(layer)
-        for what, scopes, names in (
-            ("convolution", (*self.blocks, *self.rgb_ends), layers),
-            ("addition of a skip", self.skip_blocks, additions),
-        ):
-            for scope in scopes:
-                if stage_of(scope) == stage and not any(in_scope(name, scope) for name in names):
-                    raise ElirError(f"the exported {stage} has no {what} in {scope}")
+        for scope in (*self.blocks, *self.rgb_ends):
+            if stage_of(scope) == stage and not any(in_scope(layer, scope) for layer in layers):
+                raise ElirError(f"the exported {stage} has no convolution in {scope}")

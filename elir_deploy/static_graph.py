@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elir_deploy.errors import UsageError
-from elir_deploy.model.autoencoder import AutoencoderBlock
 from elir_deploy.model.convolution import compose_with_pointwise
 from elir_deploy.model.elir import Elir, collapse_convolutions
 from elir_deploy.model.estimator import DenseBlock
@@ -229,9 +228,6 @@ def _outline(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str])
         steps=len(flow.steps),
         blocks=tuple(scope_of[m] for m in blocks if _convolves(m) and m not in ends),
         rgb_ends=tuple(scope_of[end] for end in ends),
-        skip_blocks=tuple(
-            scope for module, scope in scope_of.items() if isinstance(module, AutoencoderBlock)
-        ),
     )
 
 

@@ -20,7 +20,6 @@ OUTLINE = Outline(
     steps=2,
     blocks=("encoder.layers.1", "encoder.layers.12", "flow.vector_field.down.1"),
     rgb_ends=("encoder.layers.0",),
-    skip_blocks=("encoder.layers.1",),
 )
 
 
@@ -88,12 +87,9 @@ def test_blocks_of_layers() -> None:
 
 def test_a_stage_is_held_against_what_is_published_of_it() -> None:
     layers = [f"{part}.conv" for part in (*OUTLINE.blocks, *OUTLINE.rgb_ends)]
-    skips = ["encoder.layers.1.add"]
-    OUTLINE.check("encoder", layers, skips)
-    OUTLINE.check("encoder", layers[:2] + layers[3:], skips)  # the flow is another stage
+    OUTLINE.check("encoder", layers)
+    OUTLINE.check("encoder", layers[:2] + layers[3:])  # the flow is another stage
     with pytest.raises(ElirError, match=r"flow has no convolution in flow\.vector_field\.down\.1"):
-        OUTLINE.check("flow", [], [])
+        OUTLINE.check("flow", [])
     with pytest.raises(ElirError, match=r"encoder has no convolution in encoder\.layers\.0"):
-        OUTLINE.check("encoder", layers[:3], skips)
-    with pytest.raises(ElirError, match=r"no addition of a skip in encoder\.layers\.1"):
-        OUTLINE.check("encoder", layers, [])
+        OUTLINE.check("encoder", layers[:3])

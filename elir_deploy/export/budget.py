@@ -22,7 +22,7 @@ from elir_deploy.export.calibration import CalibrationImage
 from elir_deploy.export.graphs import cut
 from elir_deploy.export.pixels import Feeder, from_network
 from elir_deploy.export.precision import open_session, shapes_of
-from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
+from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers
 from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.manifest import QuantizationQuality
@@ -46,9 +46,6 @@ __all__ = [
     "select_blocks",
 ]
 
-#: int8 multiply-accumulates in the time that moves one byte, on an edge GPU (a Jetson Orin NX:
-#: about 25e12 a second and 100e9 bytes); it makes operations and bytes saved one number.
-MACS_PER_BYTE = 250
 #: Images that each block alone is measured on: its error decides the order alone, and the whole
 #: graph is then measured on all.
 SENSITIVITY_IMAGES = 2
@@ -65,16 +62,14 @@ class Block:
     """Layers that are quantised together or not at all.
 
     Attributes:
-        name: scope of its module; of a skip, with ``skip`` behind it.
+        name: scope of its module.
         layers: convolutions in it.
-        skips: residual additions that would read int8.
         macs: multiply-accumulates of the convolutions, over all Euler steps.
-        saving: time saved against float16, in int8 multiply-accumulates; bytes saved by w8.
+        saving: multiply-accumulates that INT8 does faster, or bytes that w8 saves.
     """
 
     name: str
     layers: frozenset[str]
-    skips: frozenset[str]
     macs: int
     saving: float
 
@@ -140,7 +135,7 @@ class Selection:
 
 
 def blocks_of(model: ModelProto, outline: Outline) -> list[Block]:
-    """The blocks that may be quantised, in graph order; the skip of a block is a block of its own.
+    """The blocks that may be quantised, in graph order.
 
     Args:
         model: a float32 graph with inferred types.
@@ -162,20 +157,9 @@ def blocks_of(model: ModelProto, outline: Outline) -> list[Block]:
             pixels = node.output[0] if node.op_type == "Conv" else node.input[0]
             outputs = math.prod(shapes[pixels][2:]) * shape[1 - axis]
             macs[name] = macs.get(name, 0) + outputs * math.prod(shape[2:]) * shape[axis]
-    blocks = [
-        Block(name, frozenset(members), frozenset(), macs[name], macs[name])
-        for name, members in layers.items()
+    return [
+        Block(name, frozenset(members), macs[name], macs[name]) for name, members in layers.items()
     ]
-    additions = set(residual_additions(model, outline.skip_blocks))
-    for node in model.graph.node:
-        if node.name in additions:
-            # float16 moves one byte more in each direction.
-            moved = 2 * math.prod(shapes[node.output[0]])
-            name = f"{outline.block_of(node.name)} skip"
-            blocks.append(
-                Block(name, frozenset(), frozenset([node.name]), 0, moved * MACS_PER_BYTE)
-            )
-    return blocks
 
 
 class Judge:

@@ -48,7 +48,7 @@ __all__ = [
 #: The recipe's file in a bundle.
 RECIPE_NAME = "calibration.json"
 RECIPE_FORMAT = "elir-int8-recipe"
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 #: A recipe is some hundred kilobytes.
 MAX_RECIPE_BYTES = 64 * 2**20
 #: Errors of reading what is not a recipe.
@@ -66,7 +66,6 @@ class Recipe:
         graph_sha256: of the fused float32 graph it is for.
         images: number of images that the ranges come from.
         layers: convolutions in INT8.
-        skips: residual additions that read INT8.
         amax: scale name to the magnitude that becomes 127.
         factors: tensor to the equalising factor of each channel.
         corrections: node name to the correction of its bias.
@@ -76,7 +75,6 @@ class Recipe:
     graph_sha256: str
     images: int
     layers: frozenset[str]
-    skips: frozenset[str]
     amax: Mapping[str, float]
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -93,7 +91,7 @@ class Recipe:
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
         equalized = equalize(model, self.factors)
-        placement = place(equalized, self.layers, self.skips)
+        placement = place(equalized, self.layers)
         return quantize_graph(equalized, placement, self.amax, self.corrections)
 
     def to_json(self) -> bytes:
@@ -104,7 +102,6 @@ class Recipe:
             "graph_sha256": self.graph_sha256,
             "images": self.images,
             "layers": sorted(self.layers),
-            "skips": sorted(self.skips),
             "amax": {name: float(str(np.float32(v))) for name, v in sorted(self.amax.items())},
             "factors": _lists(self.factors),
             "corrections": _lists(self.corrections),
@@ -130,7 +127,6 @@ class Recipe:
                 graph_sha256=str(values["graph_sha256"]),
                 images=int(values["images"]),
                 layers=frozenset(map(str, values["layers"])),
-                skips=frozenset(map(str, values["skips"])),
                 amax={str(k): float(np.float32(v)) for k, v in values["amax"].items()},
                 factors=_arrays(values["factors"]),
                 corrections=_arrays(values["corrections"]),
@@ -235,7 +231,7 @@ class _Calibrated:
         self.images = len(images)
         self.sha256 = graph_sha256(model)
         feeds = (feeder(image.image) for image in images)
-        tensors = activations(model, outline.skip_blocks)
+        tensors = activations(model)
         statistics = collect_statistics(
             model, tensors, feeds, images=len(images), progress=progress
         )
@@ -249,8 +245,7 @@ class _Calibrated:
 
     def _place_blocks(self, blocks: Collection[Block]) -> tuple[Placement, dict[str, float]]:
         layers = {layer for block in blocks for layer in block.layers}
-        skips = {skip for block in blocks for skip in block.skips}
-        placement = place(self.model, layers, skips)
+        placement = place(self.model, layers)
         amax: dict[str, float] = {}
         for tensor, group in placement.groups.items():
             # No tensor is clipped.
@@ -276,7 +271,6 @@ class _Calibrated:
             graph_sha256=self.sha256,
             images=self.images,
             layers=placement.layers,
-            skips=frozenset(skip for block in blocks for skip in block.skips),
             amax=amax,
             factors=self.factors,
             corrections=self._corrections(placement, amax),

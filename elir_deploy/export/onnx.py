@@ -19,7 +19,7 @@ import torch
 
 from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.export.graphs import finish_graph, is_default_domain
-from elir_deploy.export.quantization import conv_layers, residual_additions
+from elir_deploy.export.quantization import conv_layers
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.manifest import NOISE_TENSOR
 from elir_deploy.runtime.onnx_rules import OPSETS
@@ -79,8 +79,7 @@ def export_stage(static: StaticElir, name: str, opset: int = DEFAULT_OPSET) -> M
     inputs = [first, NOISE_TENSOR][: len(examples)]
     model = _export_module(static.stages[name], examples, inputs, output, opset)
     _name_after_modules(model, name, static.outline, set(static.stages[name].state_dict()))
-    additions = residual_additions(model, static.outline.skip_blocks)
-    static.outline.check(name, conv_layers(model), additions)
+    static.outline.check(name, conv_layers(model))
     return finish_graph(model)
 
 

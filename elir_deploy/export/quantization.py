@@ -7,11 +7,11 @@ biases. Where a Q/DQ pair stands decides what a backend can run in 8 bits from e
 * on what a convolution reads; before a nearest upsampling rather than after it, which is a quarter
   of the bytes and the same numbers;
 * on each input of a concatenation that only quantised convolutions read, all with one scale, so
-  that it moves bytes; else on its output, for the one convolution that reads it;
-* on the skip of an addition before a ReLU (the autoencoder's blocks), never on its branch: the
-  addition joins the convolution's epilogue.
+  that it moves bytes; else on its output, for the one convolution that reads it.
 
-Latents between the stages, normalisation and SiLU stay in floating point.
+Latents between the stages, normalisation, SiLU and both inputs of residual additions stay in
+floating point: an int8 skip costs more than all convolutions and saves nothing that could be
+measured (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from elir_deploy.scopes import layer_of, node_name
+from elir_deploy.scopes import layer_of
 
 __all__ = [
     "Placement",
@@ -35,7 +35,6 @@ __all__ = [
     "quantize_graph",
     "quantize_weight",
     "quantized_convolutions",
-    "residual_additions",
     "rounded_weight",
 ]
 
@@ -73,34 +72,10 @@ def conv_layers(model: ModelProto) -> dict[str, list[NodeProto]]:
     return layers
 
 
-def residual_additions(model: ModelProto, blocks: Collection[str]) -> list[str]:
-    """Layers of the additions whose skip can be quantised: their second input.
-
-    Args:
-        model: a graph.
-        blocks: scopes of those that may have one, ``Outline.skip_blocks``.
-    """
-    names = {node_name(block, "Add") for block in blocks}
-    branches = conv_layers(model)
-    producers = {name: node for node in model.graph.node for name in node.output}
-    additions = []
-    for node in model.graph.node:
-        if layer_of(node.name) in names:
-            branch = producers.get(node.input[0])
-            if branch is not None and layer_of(branch.name) in branches:
-                additions.append(layer_of(node.name))
-    return additions
-
-
-def activations(model: ModelProto, blocks: Collection[str]) -> list[str]:
-    """Every tensor that some choice of layers and skips quantises, in graph order.
-
-    Args:
-        model, blocks: as for :func:`residual_additions`.
-    """
+def activations(model: ModelProto) -> list[str]:
+    """Every tensor that some choice of layers quantises, in graph order."""
     layers = conv_layers(model)
-    skips = residual_additions(model, blocks)
-    tensors = set(place(model, layers, skips).groups)
+    tensors = set(place(model, layers).groups)
     # Where only some readers of a tensor are quantised, it is quantised, not its sources.
     tensors |= {node.input[0] for nodes in layers.values() for node in nodes}
     produced = [value.name for value in model.graph.input]
@@ -108,22 +83,20 @@ def activations(model: ModelProto, blocks: Collection[str]) -> list[str]:
     return [name for name in produced if name in tensors]
 
 
-def place(model: ModelProto, layers: Collection[str], skips: Collection[str]) -> Placement:
+def place(model: ModelProto, layers: Collection[str]) -> Placement:
     """Decide which tensors are quantised so that the convolutions ``layers`` run in int8.
 
     Args:
         model: a float32 graph.
         layers: keys of :func:`conv_layers`.
-        skips: additions of :func:`residual_additions` that read their skip in int8.
     """
-    return _Placer(model.graph, frozenset(layers), frozenset(skips)).place()
+    return _Placer(model.graph, frozenset(layers)).place()
 
 
 class _Placer:
-    def __init__(self, graph: GraphProto, layers: frozenset[str], skips: frozenset[str]) -> None:
+    def __init__(self, graph: GraphProto, layers: frozenset[str]) -> None:
         self.graph = graph
         self.layers = layers
-        self.skips = skips
         self.producers = {name: node for node in graph.node for name in node.output}
         self.consumers: dict[str, list[NodeProto]] = {}
         for node in graph.node:
@@ -136,9 +109,6 @@ class _Placer:
         for node in self.graph.node:
             if self._quantized(node):
                 self._quantize_input(node, 0)
-        for node in self.graph.node:
-            if layer_of(node.name) in self.skips:
-                self._quantize_tensor(node, 1)
         self._share_over_steps()
         groups = {name: self._root(name) for name in self.parents}
         return Placement(groups, self.reads, self.layers)

@@ -64,7 +64,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_how_int8_was_made(run, capsys) -> None:
     assert run("tiny") == 0
-    assert "calibrated on 13 images\n" in capsys.readouterr().out
+    assert "calibrated on 16 images\n" in capsys.readouterr().out
 
 
 def test_everything_is_told(run, bundle: Path, capsys) -> None:

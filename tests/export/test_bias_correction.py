@@ -8,7 +8,6 @@ from elir_deploy.export.bias_correction import bias_corrections
 from elir_deploy.export.calibration import TensorStatistics, collect_statistics
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations, place, quantize_graph
-from elir_deploy.scopes import Outline
 from tests.export.test_quantization import full_placement, lone_convolution
 
 
@@ -29,7 +28,7 @@ def test_the_mean_error_goes_away(op_type: str, peak: float) -> None:
     # Flat images: a border would be another mean, which one bias cannot make good.
     images = np.abs(rng.normal(1, 0.5, size=(8, 6, 1, 1))).repeat(8, 2).repeat(8, 3)
     images = images.astype(np.float32)
-    placement = place(model, ["net.conv"], [])
+    placement = place(model, ["net.conv"])
     found = bias_corrections(model, placement, {"x": peak}, {"x": lone_statistics(model, images)})
 
     def mean_error(corrections: dict[str, np.ndarray]) -> np.ndarray:
@@ -48,12 +47,10 @@ def test_the_mean_error_goes_away(op_type: str, peak: float) -> None:
     assert np.abs(after).max() < 0.05 * np.abs(before).max() + 1e-4
 
 
-def test_inputs_that_are_put_together_are_followed(
-    fused: ModelProto, outline: Outline, pixels: np.ndarray
-) -> None:
-    read = activations(fused, outline.skip_blocks)
+def test_inputs_that_are_put_together_are_followed(fused: ModelProto, pixels: np.ndarray) -> None:
+    read = activations(fused)
     statistics = collect_statistics(fused, read, [{"image": pixels}], images=1)
-    placement = full_placement(fused, outline)
+    placement = full_placement(fused)
     amax: dict[str, float] = {}
     for tensor, group in placement.groups.items():
         amax[group] = max(amax.get(group, 0), float(statistics[tensor].peak.max()))

@@ -18,7 +18,7 @@ from elir_deploy.export.budget import (
     select_blocks,
 )
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
-from elir_deploy.export.quantization import conv_layers, place, quantize_graph, residual_additions
+from elir_deploy.export.quantization import conv_layers, place, quantize_graph
 from elir_deploy.runtime.manifest import QuantizationQuality
 from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
@@ -27,8 +27,7 @@ from tests.export.conftest import BYTES, SIZE, STEPS
 
 def quantize(model: ModelProto, blocks: Collection[Block], peak: float = 4.0) -> ModelProto:
     layers = {layer for block in blocks for layer in block.layers}
-    skips = {skip for block in blocks for skip in block.skips}
-    placement = place(model, layers, skips)
+    placement = place(model, layers)
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
 
@@ -48,8 +47,6 @@ class TestBlocks:
         weights = {t.name: t.dims for t in fused.graph.initializer}
         shapes = [weights[conv_layers(fused)[layer][0].input[1]] for layer in rgb]
         assert sorted((shape[0], shape[1]) for shape in shapes) == [(3, 16), (16, 3)]
-        skips = {skip for block in blocks for skip in block.skips}
-        assert skips == set(residual_additions(fused, outline.skip_blocks))
 
     def test_operations_are_counted_over_all_steps(
         self, fused: ModelProto, outline: Outline
@@ -60,8 +57,6 @@ class TestBlocks:
         assert blocks["flow.vector_field.first_proj"].macs == STEPS * pixels * 16 * 32
         # Three 3x3 convolutions of 16 channels at full size.
         assert blocks["encoder.layers.1"].macs == 3 * SIZE * SIZE * 16 * 16 * 9
-        assert blocks["encoder.layers.1 skip"].macs == 0
-        assert blocks["encoder.layers.1 skip"].saving > 0
 
     def test_a_transposed_convolution_is_counted_by_its_input(
         self, fused: ModelProto, outline: Outline
@@ -137,10 +132,7 @@ class FakeJudge(Judge):
 def fake_sensitivities(
     mse: list[float], savings: list[float]
 ) -> tuple[list[Sensitivity], FakeJudge]:
-    blocks = [
-        Block(f"p{k}", frozenset([f"p{k}"]), frozenset(), 1, saving)
-        for k, saving in enumerate(savings)
-    ]
+    blocks = [Block(f"p{k}", frozenset([f"p{k}"]), 1, saving) for k, saving in enumerate(savings)]
     found = [Sensitivity(block, value) for block, value in zip(blocks, mse, strict=True)]
     return found, FakeJudge({s.block.name: s.mse for s in found})
 

@@ -17,7 +17,6 @@ from elir_deploy.export.calibration import (
 )
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations
-from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.training.small import photo, save, save_photos
 
@@ -38,9 +37,9 @@ def statistics_of(values: np.ndarray) -> TensorStatistics:
 
 class TestStatistics:
     def test_statistics_are_those_of_the_tensors(
-        self, fused: ModelProto, outline: Outline, pixels: np.ndarray
+        self, fused: ModelProto, pixels: np.ndarray
     ) -> None:
-        names = activations(fused, outline.skip_blocks)
+        names = activations(fused)
         other = 255 - pixels
         found = collect_statistics(fused, names, [{"image": pixels}, {"image": other}], images=2)
         probe = ModelProto()

@@ -8,14 +8,12 @@ from elir_deploy.export.calibration import TensorStatistics, collect_statistics
 from elir_deploy.export.equalization import LIMIT, channel_factors, equalize
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations
-from elir_deploy.scopes import DECODED, Outline
+from elir_deploy.scopes import DECODED
 
 
 @pytest.fixture(scope="module")
-def statistics(
-    fused: ModelProto, outline: Outline, pixels: np.ndarray
-) -> dict[str, TensorStatistics]:
-    read = activations(fused, outline.skip_blocks)
+def statistics(fused: ModelProto, pixels: np.ndarray) -> dict[str, TensorStatistics]:
+    read = activations(fused)
     return collect_statistics(fused, read, [{"image": pixels}], images=1)
 
 

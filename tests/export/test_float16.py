@@ -21,7 +21,6 @@ from elir_deploy.export.quantization import (
     conv_layers,
     place,
     quantize_graph,
-    residual_additions,
 )
 from elir_deploy.scopes import Outline, layer_of
 from tests.export.graphs import chain_of_products, measure_ranges, run
@@ -126,7 +125,7 @@ class TestConversion:
 def quantized(fused: ModelProto, outline: Outline, pixels: np.ndarray) -> ModelProto:
     """Every convolution but those next to RGB in int8."""
     layers = {layer for layer in conv_layers(fused) if outline.block_of(layer)}
-    placement = place(fused, layers, residual_additions(fused, outline.skip_blocks))
+    placement = place(fused, layers)
     ranges = measure_ranges(fused, [{"image": pixels}])
     amax: dict[str, float] = {}
     for tensor, group in placement.groups.items():

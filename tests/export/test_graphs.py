@@ -24,7 +24,7 @@ def test_every_operator_that_runtimes_accept_is_exported(
     static: StaticElir, fused: ModelProto
 ) -> None:
     flow = export_stage(static, "flow", 21)
-    placement = place(fused, conv_layers(fused), ())
+    placement = place(fused, conv_layers(fused))
     quantized = quantize_graph(fused, placement, dict.fromkeys(placement.groups.values(), 1.0))
     half = to_float16(quantized, Float16Plan())
     written = set()

@@ -160,7 +160,7 @@ class TestRecipe:
             lambda text: json.dumps({**json.loads(text), "amax": [1, 2]}).encode(),
             lambda text: json.dumps({**json.loads(text), "amax": {"a": "b"}}).encode(),
             lambda text: json.dumps({**json.loads(text), "factors": {"a": [[1]]}}).encode(),
-            lambda text: text.replace(b'"skips":', b'"steps":'),
+            lambda text: text.replace(b'"layers":', b'"convolutions":'),
             lambda text: text.replace(b'"everything_int8":', b'"everything":'),
             lambda text: text.replace(b'"macs":', b'"operations":'),
             lambda text: text.replace(b'"kept":false', b'"kept":0'),

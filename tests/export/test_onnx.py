@@ -190,10 +190,6 @@ class TestUnexpected:
                 {"blocks": ("encoder", "encoder.layers.99")},
                 r"the exported encoder has no convolution in encoder\.layers\.99",
             ),
-            (
-                {"skip_blocks": ("encoder.layers.0",)},
-                r"the exported encoder has no addition of a skip in encoder\.layers\.0",
-            ),
         ],
     )
     def test_another_outline(

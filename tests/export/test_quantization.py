@@ -14,9 +14,8 @@ from elir_deploy.export.quantization import (
     place,
     quantize_graph,
     quantize_weight,
-    residual_additions,
 )
-from elir_deploy.scopes import Outline, layer_of, stage_of
+from elir_deploy.scopes import layer_of, stage_of
 
 
 def constants(model: ModelProto) -> dict[str, np.ndarray]:
@@ -27,19 +26,18 @@ def producers(model: ModelProto) -> dict[str, NodeProto]:
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def full_placement(model: ModelProto, outline: Outline) -> Placement:
-    skips = residual_additions(model, outline.skip_blocks)
-    return place(model, conv_layers(model), skips)
+def full_placement(model: ModelProto) -> Placement:
+    return place(model, conv_layers(model))
 
 
-def quantized(model: ModelProto, outline: Outline, peak: float = 4.0) -> ModelProto:
-    placement = full_placement(model, outline)
+def quantized(model: ModelProto, peak: float = 4.0) -> ModelProto:
+    placement = full_placement(model)
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
 
 @pytest.fixture(scope="module")
-def int8(fused: ModelProto, outline: Outline) -> ModelProto:
-    return quantized(fused, outline)
+def int8(fused: ModelProto) -> ModelProto:
+    return quantized(fused)
 
 
 def lone_convolution(op_type: str, weight: np.ndarray, bias: np.ndarray | None) -> ModelProto:
@@ -91,7 +89,7 @@ def test_one_convolution_computes_what_its_equation_says(op_type: str, has_bias:
     model = lone_convolution(op_type, weight, bias)
     x = rng.normal(size=(1, 6, 8, 8)).astype(np.float32)
     shift = rng.normal(size=4).astype(np.float32)
-    made = quantize_graph(model, place(model, ["net.conv"], []), {"x": 2.0}, {"net.conv": shift})
+    made = quantize_graph(model, place(model, ["net.conv"]), {"x": 2.0}, {"net.conv": shift})
 
     # The same by hand: rounded to the grid, clipped at 2, convolved in float32.
     step = np.float32(2.0 / 127)
@@ -182,31 +180,26 @@ class TestPlacement:
             if node.op_type == "Concat" and node.name.startswith("flow."):
                 assert all(made[name].op_type != "DequantizeLinear" for name in node.input)
 
-    def test_of_a_residual_addition_only_the_skip_is_quantised(self, int8: ModelProto) -> None:
+    def test_residual_additions_are_in_floating_point(self, int8: ModelProto) -> None:
         made = producers(int8)
         relus = {n.input[0] for n in int8.graph.node if n.op_type == "Relu"}
         additions = [n for n in int8.graph.node if n.op_type == "Add" and n.output[0] in relus]
         assert additions
         for node in additions:
             assert made[node.input[0]].op_type == "Conv"
-            assert made[node.input[1]].op_type == "DequantizeLinear"
-
-    def test_skips_can_be_left_alone(self, fused: ModelProto) -> None:
-        placement = place(fused, conv_layers(fused), [])
-        additions = {n.name for n in fused.graph.node if n.op_type == "Add"}
-        assert not any(name in additions for name, _ in placement.reads)
+            assert made[node.input[1]].op_type != "DequantizeLinear"
 
     def test_layers_left_out_are_untouched(self, fused: ModelProto) -> None:
         chosen = [layer for layer in conv_layers(fused) if layer.startswith("decoder.")]
-        placement = place(fused, chosen, [])
+        placement = place(fused, chosen)
         made = quantize_graph(fused, placement, dict.fromkeys(placement.groups.values(), 1.0))
         before = {n.name: n for n in fused.graph.node}
         for node in made.graph.node:
             if node.name in before and not node.name.startswith("decoder."):
                 assert node == before[node.name]
 
-    def test_shared_scales_are_one_for_all_steps(self, fused: ModelProto, outline: Outline) -> None:
-        shared = full_placement(fused, outline)
+    def test_shared_scales_are_one_for_all_steps(self, fused: ModelProto) -> None:
+        shared = full_placement(fused)
         read: dict[tuple[str, int], set[str]] = {}
         for (node, index), tensor in shared.reads.items():
             read.setdefault((layer_of(node), index), set()).add(shared.groups[tensor])
@@ -215,14 +208,11 @@ class TestPlacement:
         of_flow = [t for t in shared.groups if stage_of(makers[t].name) == "flow"]
         assert len({shared.groups[t] for t in of_flow}) == len(of_flow) // 2
 
-    def test_every_tensor_that_may_be_quantised_is_listed(
-        self, fused: ModelProto, outline: Outline
-    ) -> None:
-        listed = set(activations(fused, outline.skip_blocks))
-        skips = residual_additions(fused, outline.skip_blocks)
+    def test_every_tensor_that_may_be_quantised_is_listed(self, fused: ModelProto) -> None:
+        listed = set(activations(fused))
         layers = list(conv_layers(fused))
         for chosen in (layers, layers[::2], layers[1::3]):
-            placement = place(fused, chosen, skips)
+            placement = place(fused, chosen)
             assert set(placement.groups) <= listed
 
 
@@ -230,13 +220,12 @@ class TestGraph:
     def test_stages_quantised_one_by_one_are_the_fused_graph(
         self,
         stages: dict[str, ModelProto],
-        outline: Outline,
         int8: ModelProto,
         pixels: np.ndarray,
     ) -> None:
         value = pixels
         for stage in stages.values():
-            session = open_session(quantized(stage, outline))
+            session = open_session(quantized(stage))
             (value,) = session.run(None, {stage.graph.input[0].name: value})
         np.testing.assert_array_equal(value, open_session(int8).run(None, {"image": pixels})[0])
 
@@ -248,8 +237,6 @@ class TestGraph:
         )
         assert 0 < np.abs(made - exact).mean() < 16
 
-    def test_two_runs_give_the_same_bytes(self, fused: ModelProto, outline: Outline) -> None:
-        first, second = (
-            quantized(fused, outline).SerializeToString(deterministic=True) for _ in range(2)
-        )
+    def test_two_runs_give_the_same_bytes(self, fused: ModelProto) -> None:
+        first, second = (quantized(fused).SerializeToString(deterministic=True) for _ in range(2))
         assert first == second

@@ -84,7 +84,7 @@ def test_so_it_is_for_the_tasks_networks(task: str) -> None:
 
 
 def quantized(model: ModelProto) -> ModelProto:
-    placement = place(model, conv_layers(model), ())
+    placement = place(model, conv_layers(model))
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), 8.0))
 
 

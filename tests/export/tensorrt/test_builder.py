@@ -24,7 +24,6 @@ from elir_deploy.export.quantization import (
     conv_layers,
     place,
     quantize_graph,
-    residual_additions,
 )
 from elir_deploy.export.shapes import for_shapes
 from elir_deploy.export.tensorrt import builder
@@ -36,7 +35,6 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Shape, Stage
 from elir_deploy.runtime.tensorrt_library import Library, load_library
 from elir_deploy.runtime.tensors import TensorSpec
-from elir_deploy.scopes import Outline
 from elir_deploy.targets import RTX
 from tests.export.tensorrt.graphs import SIDE, convolutions, stage
 from tests.export.test_detectors import centerface
@@ -206,11 +204,10 @@ def test_the_types_are_those_of_the_onnx_file(model: Callable[[], onnx.ModelProt
 
 @pytest.mark.parametrize("split", [False, True])
 def test_int8_with_float16_around_it_is_read_as_it_is_exported(
-    fused: onnx.ModelProto, stages: dict[str, onnx.ModelProto], outline: Outline, split: bool
+    fused: onnx.ModelProto, stages: dict[str, onnx.ModelProto], split: bool
 ) -> None:
     for graph in stages.values() if split else [fused]:
-        skips = residual_additions(graph, outline.skip_blocks)
-        placement = place(graph, conv_layers(graph), skips)
+        placement = place(graph, conv_layers(graph))
         amax = dict.fromkeys(placement.groups.values(), 1.0)
         model = to_float16(quantize_graph(graph, placement, amax), Float16Plan())
         assert misread(model) == {}
