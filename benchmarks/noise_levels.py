@@ -1,6 +1,6 @@
 """A blind model on photographs it was not trained on: clean, with noise, JPEG and blur.
 
-    python benchmarks/noise_levels.py PHOTOS docs/results/noise-levels.md [--bm3d 8] [--sheet FILE]
+    python benchmarks/noise_levels.py PHOTOS docs/results/noise-levels.md [--bm3d 4] [--sheet FILE]
 
 The middle 256x256 of each photograph; the noise is Gaussian, seeded and clipped to 8 bits. BM3D is
 told its deviation. The model is not told anything. The sheet is of photographs in the package.
@@ -168,7 +168,7 @@ def text(report: dict[str, Any]) -> str:
     parts = [
         "# Quality by kind and strength of the degradation",
         "",
-        f"{report['model']}, sigma_s {report['sigma_s']:g}, on {report['photographs']} photographs "
+        f"Made by `python benchmarks/noise_levels.py`. {report['model']}, sigma_s {report['sigma_s']:g}, on {report['photographs']} photographs "
         "that were not trained on, the middle 256x256 of each. Noise is given by its deviation, "
         "clipped to 8 bits, JPEG by its quality, blur by the Gaussian's deviation in pixels; the "
         f"model is told none of them. The autoencoder alone: {report['ceiling']:.2f} dB. Blur is "

@@ -73,7 +73,7 @@ def draw_sensitivities(report: QuantizationReport, path: Path) -> None:
     costs.set_xscale("symlog", linthresh=0.1)
     costs.set_xlabel("squared error of the image, alone in INT8 (1e-6 of full scale)")
     _bars(saves, [100 * s.block.saving / saving for s in sensitivities], colours, names)
-    saves.set_xlabel("share of the time saved, % (estimated from operations and bytes)")
+    saves.set_xlabel("share of the time saved, % (estimated from operations)")
     costs.invert_yaxis()
     handles = [Patch(color=_INT8, label="INT8"), Patch(color=_KEPT, label="kept in floating point")]
     saves.legend(handles=handles, loc="center right")
