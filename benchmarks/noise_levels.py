@@ -168,7 +168,8 @@ def text(report: dict[str, Any]) -> str:
     parts = [
         "# Quality by kind and strength of the degradation",
         "",
-        f"Made by `python benchmarks/noise_levels.py`. {report['model']}, sigma_s {report['sigma_s']:g}, on {report['photographs']} photographs "
+        "Made by `python benchmarks/noise_levels.py`. "
+        f"{report['model']}, sigma_s {report['sigma_s']:g}, on {report['photographs']} photographs "
         "that were not trained on, the middle 256x256 of each. Noise is given by its deviation, "
         "clipped to 8 bits, JPEG by its quality, blur by the Gaussian's deviation in pixels; the "
         f"model is told none of them. The autoencoder alone: {report['ceiling']:.2f} dB. Blur is "

@@ -65,7 +65,7 @@ class Block:
         name: scope of its module.
         layers: convolutions in it.
         macs: multiply-accumulates of the convolutions, over all Euler steps.
-        saving: multiply-accumulates that INT8 does faster, or bytes that w8 saves.
+        saving: what quantising it saves: multiply-accumulates in INT8, bytes of weights in w8.
     """
 
     name: str

@@ -10,8 +10,8 @@ biases. Where a Q/DQ pair stands decides what a backend can run in 8 bits from e
   that it moves bytes; else on its output, for the one convolution that reads it.
 
 Latents between the stages, normalisation, SiLU and both inputs of residual additions stay in
-floating point: an int8 skip costs more than all convolutions and saves nothing that could be
-measured (docs/decisions.md).
+floating point: quantising the skips loses more quality than quantising all convolutions, and saves
+no time that could be measured (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class _Placer:
 
     def _quantize_input(self, node: NodeProto, index: int) -> list[str]:
         """Let ``node`` read that input quantised; returns the quantised tensors."""
-        name = node.input[index]
+        name: str = node.input[index]
         producer = self.producers.get(name)
         if producer is not None and self._only_for_quantized(name):
             if producer.op_type == "Resize" and _is_nearest(producer):
@@ -141,13 +141,9 @@ class _Placer:
                 for scale in scales[1:]:
                     self._join(scales[0], scale)
                 return scales
-        return [self._quantize_tensor(node, index)]
-
-    def _quantize_tensor(self, node: NodeProto, index: int) -> str:
-        name: str = node.input[index]
         self.reads[node.name, index] = name
         self.parents.setdefault(name, name)
-        return name
+        return [name]
 
     def _root(self, name: str) -> str:
         while self.parents[name] != name:

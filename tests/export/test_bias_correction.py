@@ -7,8 +7,8 @@ from onnx import ModelProto
 from elir_deploy.export.bias_correction import bias_corrections
 from elir_deploy.export.calibration import TensorStatistics, collect_statistics
 from elir_deploy.export.precision import open_session
-from elir_deploy.export.quantization import activations, place, quantize_graph
-from tests.export.test_quantization import full_placement, lone_convolution
+from elir_deploy.export.quantization import activations, conv_layers, place, quantize_graph
+from tests.export.test_quantization import lone_convolution
 
 
 def lone_statistics(model: ModelProto, images: np.ndarray) -> TensorStatistics:
@@ -50,7 +50,7 @@ def test_the_mean_error_goes_away(op_type: str, peak: float) -> None:
 def test_inputs_that_are_put_together_are_followed(fused: ModelProto, pixels: np.ndarray) -> None:
     read = activations(fused)
     statistics = collect_statistics(fused, read, [{"image": pixels}], images=1)
-    placement = full_placement(fused)
+    placement = place(fused, conv_layers(fused))
     amax: dict[str, float] = {}
     for tensor, group in placement.groups.items():
         amax[group] = max(amax.get(group, 0), float(statistics[tensor].peak.max()))

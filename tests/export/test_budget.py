@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -190,4 +189,4 @@ class TestSelection:
 def test_blocks_are_hashable_and_have_unique_names(fused: ModelProto, outline: Outline) -> None:
     blocks = blocks_of(fused, outline)
     assert len({block.name for block in blocks}) == len(set(blocks)) == len(blocks)
-    assert np.isfinite([block.saving for block in blocks]).all()
+    assert min(block.saving for block in blocks) > 0

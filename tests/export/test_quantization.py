@@ -8,7 +8,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import (
     CHANNEL_AXIS,
-    Placement,
     activations,
     conv_layers,
     place,
@@ -26,12 +25,8 @@ def producers(model: ModelProto) -> dict[str, NodeProto]:
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def full_placement(model: ModelProto) -> Placement:
-    return place(model, conv_layers(model))
-
-
 def quantized(model: ModelProto, peak: float = 4.0) -> ModelProto:
-    placement = full_placement(model)
+    placement = place(model, conv_layers(model))
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
 
@@ -199,7 +194,7 @@ class TestPlacement:
                 assert node == before[node.name]
 
     def test_shared_scales_are_one_for_all_steps(self, fused: ModelProto) -> None:
-        shared = full_placement(fused)
+        shared = place(fused, conv_layers(fused))
         read: dict[tuple[str, int], set[str]] = {}
         for (node, index), tensor in shared.reads.items():
             read.setdefault((layer_of(node), index), set()).add(shared.groups[tensor])
