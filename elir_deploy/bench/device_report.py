@@ -62,6 +62,7 @@ class DeviceReport(Record, frozen=True):
     """All but the measurements.
 
     Attributes:
+        created: when the run began, in UTC.
         complete: whether every step was tried.
         checks: runners that were loaded alone and compared with float32 PyTorch.
     """

@@ -151,6 +151,8 @@ class _DeviceRun:
         path, folder = self.bundle.path, str(self.out.absolute().parent)
         places = {folder: "<out>", str(path): "<bundle>", str(path.absolute()): "<bundle>"}
         self._anonymizer = Anonymizer(places)
+        # Once, so that what is printed is what the file says.
+        self._created = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     def take_steps(
         self, stack: ExitStack, plans: Sequence[BenchProtocol], precisions: Sequence[str]
@@ -281,7 +283,7 @@ class _DeviceRun:
         report = DeviceReport(
             schema_version=1,
             kind="elir-device-report",
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=self._created,
             complete=self.complete,
             bundle=f"{manifest.model.task}, {width}x{height}",
             machine=self._machine,
